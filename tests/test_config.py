@@ -580,7 +580,7 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
         "backbone.input_skip=true",
         "backbone.fade_skip_only=true",
         "backbone.input_dropout=auto",
-        "backbone.repeat_logits=transitions",
+        "backbone.repeat_logits=popularity",
         "training.token_budget=512",
         "training.mask_ratio=0.0",
         "training.schedule=constant",

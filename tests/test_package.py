@@ -73,7 +73,7 @@ main()
 @pytest.mark.thorough
 def test_recommending_for_one_history_imports_only_what_it_takes(tmp_path):
     """Nor does the garbage collector look through the objects of torch when the process ends."""
-    explained.recommender(repeat_logits="transitions", input_fade=0.5).save(tmp_path / "model")
+    explained.recommender(repeat_logits="popularity", input_fade=0.5).save(tmp_path / "model")
     command = [sys.executable, "-c", RECOMMEND, "recommend", tmp_path / "model", "--history", "1,5", "-k", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["[]", "True True"], done.stdout

@@ -4,6 +4,7 @@ Each process scores its own items, so no process sees V scores of a state; three
 softmax. The gradients are computed together with the loss, as in `ops.cross_entropy`.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,6 @@ from torch.autograd.function import once_differentiable
 from ssd4rec.array_types import Items
 from ssd4rec.distributed import World
 from ssd4rec.ops.cross_entropy import AddedLogits, check_added
-from ssd4rec.ops.repeats import PrefixItems
 
 SCORES = 1 << 23  # scores in memory at once
 
@@ -36,8 +36,7 @@ def sharded_cross_entropy(
     """
     check_added(states, added)
     coefficients = None if added is None else added.coefficients.to(states.dtype)
-    prefixes = None if added is None else added.prefixes
-    return _CrossEntropy.apply(states, weight, targets, world, coefficients, prefixes)
+    return _CrossEntropy.apply(states, weight, targets, world, coefficients, added)
 
 
 class _BlockCells(NamedTuple):
@@ -62,14 +61,14 @@ class _CrossEntropy(torch.autograd.Function):
         targets: Tensor,
         world: World,
         coefficients: Tensor | None,
-        prefixes: PrefixItems | None,
+        added: AddedLogits | None,
     ) -> Tensor:
         every, counts = world.all_rows(states.detach())
         item = world.all_rows(targets[:, None])[0][:, 0]
         mine = item % world.size == world.rank
         first = 1 if world.rank == 0 else 0  # the mask is on the first process
         scored = weight[first:]
-        added = None if coefficients is None or prefixes is None else AddedLogits(coefficients.detach(), prefixes)
+        added = None if coefficients is None or added is None else replace(added, coefficients=coefficients.detach())
         d_every, d_weight = torch.zeros_like(every), torch.zeros_like(weight)
         d_coefficients = None if coefficients is None else torch.zeros_like(coefficients)
         begin, loss = sum(counts[: world.rank]), every.new_zeros(())

@@ -87,15 +87,15 @@ def test_effects_of_other_models(backbone):
     ("settings", "method"),
     [
         ({"repeat_logits": "bias"}, "one-pass"),
-        ({"repeat_logits": "transitions"}, "one-pass"),
-        ({"norm_first": True, "repeat_logits": "transitions"}, "one-pass"),
+        ({"repeat_logits": "popularity"}, "one-pass"),
+        ({"norm_first": True, "repeat_logits": "popularity"}, "one-pass"),
         ({"input_fade": 0.7}, "re-reading"),
         ({"input_fade": 0.7, "input_skip": True}, "re-reading"),
         ({"input_skip": True}, "one-pass"),
-        ({"norm_first": True, **FADING_SUM_AROUND, "repeat_logits": "transitions"}, "one-pass"),
+        ({"norm_first": True, **FADING_SUM_AROUND, "repeat_logits": "popularity"}, "one-pass"),
         ({"norm_first": True, "input_fade": 0.7, "repeat_logits": "bias"}, "re-reading"),
         ({"request_time": True}, "one-pass"),
-        ({"request_time": True, "layers": 2, "repeat_logits": "transitions"}, "re-reading"),
+        ({"request_time": True, "layers": 2, "repeat_logits": "popularity"}, "re-reading"),
     ],
 )
 def test_effects_with_what_surrounds_the_network(settings, method, exclude_seen):
@@ -172,7 +172,7 @@ def test_ranks_over_a_large_catalog(scale, exclude_seen, monkeypatch):
 
 def test_learned_repeat_logits_are_repeat_bias():
     """Of items of the history only."""
-    parts = recommender(repeat_logits="transitions").explain(HISTORY, [3, 6], "parts")
+    parts = recommender(repeat_logits="popularity").explain(HISTORY, [3, 6], "parts")
     assert [part.repeat_bias != 0.0 for part in parts] == [True, False]
 
 

@@ -1,5 +1,6 @@
 """Repeat logits without each event equal those of the shortened sequences."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,13 +13,14 @@ from ssd4rec.ops.repeats import sequence_items
 pytestmark = pytest.mark.thorough
 
 
-@pytest.mark.parametrize("features", ["bias", "recency", "transitions"])
+@pytest.mark.parametrize("features", ["bias", "recency", "transitions", "popularity"])
 @settings(max_examples=30)
 @given(items=st.lists(st.integers(1, 6), min_size=2, max_size=20))
 def test_equal_the_logits_of_shortened_sequences(features, items):
     """Items that occur once, twice in a row, last, or not at all any more."""
     generator = torch.Generator().manual_seed(0)
-    layer = RepeatLogits(4, features).double().requires_grad_(requires_grad=False)
+    layer = RepeatLogits(4, features, 6).double().requires_grad_(requires_grad=False)
+    layer.set_popularity(np.arange(7))
     for parameter in layer.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator))
     states = torch.randn(len(items), 4, generator=generator).double()

@@ -30,11 +30,11 @@ VARIANTS = {
     "forwards": {"layers": 2, "bidirectional": "none"},
     "without normed embedding": {"layers": 1, "norm_embedding": False, "feed_forward": False},
     "norm first": {"layers": 2, "norm_first": True},
-    "regularized": {"layers": 1, "norm_first": True, "input_fade": 0.7, "input_skip": True, "repeat_logits": "transitions"},
+    "regularized": {"layers": 1, "norm_first": True, "input_fade": 0.7, "input_skip": True, "repeat_logits": "popularity"},
     "fading sum around": {"layers": 1, "input_fade": 0.7, "input_skip": True, "fade_skip_only": True},
     "repeat bias": {"layers": 1, "repeat_logits": "bias"},
     "request time": {"layers": 2, "bidirectional": "top", "request_time": True},
-    "members": {"layers": 2, "members": 2, "input_fade": 0.7, "input_skip": True, "repeat_logits": "transitions"},
+    "members": {"layers": 2, "members": 2, "input_fade": 0.7, "input_skip": True, "repeat_logits": "popularity"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,20 +11,23 @@ from torch.nn import functional as F
 import worlds
 from packed import randomized
 from served import HISTORY, assert_same, recommender_of
+from ssd4rec import pipeline
 from ssd4rec.artifact import load_artifact, save_artifact
+from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import SSD4RecConfig, load_config
 from ssd4rec.data.packing import pack
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.layers.repeat_logits import SCALE, RepeatLogits
-from ssd4rec.models.next_item import NextItemModel, make_model
+from ssd4rec.models.next_item import NextItemModel, append_items, make_model
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
+from ssd4rec.training.continuation import grow
 from ssd4rec.training.loop import fit
 from ssd4rec.training.objective import next_item_loss
 
-KINDS = pytest.mark.parametrize("kind", ["bias", "recency", "transitions"])
+KINDS = pytest.mark.parametrize("kind", ["bias", "recency", "transitions", "popularity"])
 BACKBONES = pytest.mark.parametrize("name", ["ssd4rec", "sasrec", "gru4rec", "caser", "mamba4rec", "sigma", "bert4rec"])
 
 
@@ -48,6 +52,7 @@ def settings(name: str = "ssd4rec", kind: str = "recency", *overrides: str):
 
 def model_of(config, items: int) -> NextItemModel:
     model = make_model(config, items)
+    model.repeat_logits.set_popularity(np.arange(items + 1)[::-1] ** 2)
     with torch.no_grad():
         for number, parameter in enumerate(model.repeat_logits.parameters()):
             parameter.normal_(generator=torch.Generator().manual_seed(number), std=0.3)
@@ -65,7 +70,8 @@ def by_definition(model: NextItemModel, states: Tensor, histories: list[list[int
         for item in {item for item in history if item}:
             gap, count = history[::-1].index(item), history.count(item)
             transitions = list(pairwise(history)).count((history[-1], item)) if history[-1] else 0
-            features = torch.tensor([1.0, 1.0 + gap, float(count), 1.0 + transitions], dtype=states.dtype)
+            popularity = 1.0 if logits.log_popularity is None else float(logits.log_popularity[item].exp())
+            features = torch.tensor([1.0, 1.0 + gap, float(count), 1.0 + transitions, popularity], dtype=states.dtype)
             features[1:] = features[1:].log()
             added[item - 1] = coefficients @ features[: len(coefficients)]
         rows.append(scores[row] + added)
@@ -166,6 +172,21 @@ def test_an_artifact_keeps_them(tmp_path) -> None:
     assert_same(Recommender(loaded).recommend(HISTORY, 12, exclude_seen=False), served.recommend(HISTORY, 12, exclude_seen=False))
 
 
+def test_the_popularity_is_that_of_the_training_set(tmp_path) -> None:
+    """It is part of the saved model; new items are as popular as none, or in a continued training as the average."""
+    config = settings("ssd4rec", "popularity", "training.max_epochs=1")
+    world = worlds.world(worlds.two_clans(users=6), config)
+    counts = training_counts(world.histories, world.split.train, len(world.catalog))
+    expected = torch.tensor(np.log((1 + counts) / (1 + counts[1:].mean())), dtype=torch.float32)
+    pipeline.train(world, config, tmp_path / "model")
+    model = load_artifact(tmp_path / "model").model
+    torch.testing.assert_close(model.repeat_logits.log_popularity, expected)
+    grown, _ = grow(model, config, len(counts) + 1, SequentialRules.nothing(len(counts) + 1))
+    torch.testing.assert_close(grown.repeat_logits.log_popularity, F.pad(expected, (0, 2)))
+    append_items(model, torch.zeros(2, 16))
+    torch.testing.assert_close(model.repeat_logits.log_popularity, torch.cat([expected, expected[:1].repeat(2)]))
+
+
 def test_scores_without_a_history_are_refused() -> None:
     """States alone do not say what was seen."""
     model = make_model(settings(), 6)
@@ -179,5 +200,5 @@ def test_scores_without_a_history_are_refused() -> None:
 
 def test_zero_initial_logits_are_parameters_of_the_width() -> None:
     """One weight a feature, and one a feature and channel of the state."""
-    assert [tuple(each.shape) for each in RepeatLogits(8, "bias").parameters()] == [(1,), (1, 8)]
-    assert [tuple(each.shape) for each in RepeatLogits(8, "recency").parameters()] == [(3,), (3, 8)]
+    assert [tuple(each.shape) for each in RepeatLogits(8, "bias", 5).parameters()] == [(1,), (1, 8)]
+    assert [tuple(each.shape) for each in RepeatLogits(8, "recency", 5).parameters()] == [(3,), (3, 8)]

@@ -21,7 +21,7 @@ SURROUNDINGS = (
     "backbone.input_fade=0.7",
     "backbone.input_skip=true",
     "backbone.fade_skip_only=true",
-    "backbone.repeat_logits=transitions",
+    "backbone.repeat_logits=popularity",
 )
 ITEMS_READ, CU_SEQLENS = torch.tensor([3, 1, 5, 7, 7, 2]), cu_seqlens_of([4, 2])
 

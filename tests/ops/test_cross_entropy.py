@@ -185,12 +185,13 @@ def added_logits(targets: Tensor, classes: int, size: float = 1.0, features: int
     items[::3] = targets[::3] + 1
     cu_seqlens = torch.tensor([0, rows // 2, rows] if rows > 1 else [0, 1])
     coefficients = size * torch.randn(rows, features, generator=random, dtype=torch.float64)
-    return AddedLogits(coefficients.requires_grad_(), prefix_items(items, cu_seqlens, torch.arange(rows)))
+    popularity = torch.randn(classes + 1, generator=random, dtype=torch.float64) if features == 5 else None
+    return AddedLogits(coefficients.requires_grad_(), prefix_items(items, cu_seqlens, torch.arange(rows)), popularity)
 
 
 @pytest.mark.parametrize("size", [0.3, 30.0], ids=["small", "large"])
 @pytest.mark.parametrize("tile", [1, 70, 1 << 20])
-@pytest.mark.parametrize("features", [1, 3, 4])
+@pytest.mark.parametrize("features", [1, 3, 4, 5])
 def test_added_logits_give_loss_and_gradients_of_the_definition(
     size: float, tile: int, features: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,7 @@ def test_fading_sum(lengths: list[int]) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("features", [1, 3, 4])
+@pytest.mark.parametrize("features", [1, 3, 4, 5])
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["unshifted", "shifted"])
 @pytest.mark.parametrize("lengths", LENGTHS[5:], ids=str)
 def test_added_logits(lengths: list[int], scale: float, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +119,10 @@ def test_added_logits(lengths: list[int], scale: float, features: int, monkeypat
     prefixes = prefix_items(items, cu_seqlens_of(lengths), torch.arange(total))
     inputs = [scale**0.5 * torch.randn(shape, generator=random) for shape in ((total, 5), (30, 5))]
     inputs.append(scale * torch.randn(total, features, generator=random))
+    popularity = 0.3 * torch.randn(31, generator=random) if features == 5 else None
 
     def loss(states: Tensor, table: Tensor, coefficients: Tensor) -> Tensor:
-        return dispatch.linear_cross_entropy(states, table, targets, AddedLogits(coefficients, prefixes))
+        return dispatch.linear_cross_entropy(states, table, targets, AddedLogits(coefficients, prefixes, popularity))
 
     assert_equal(*both(loss, inputs))
 

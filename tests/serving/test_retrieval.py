@@ -85,7 +85,7 @@ def pairs_of(seed, signs):
 def test_nothing_is_missed_if_every_list_is_visited(exclude_seen, repeat_logit, weight, repeat_bias, signs):
     """Repeat logits, co-occurrence scores and a repeat bias are part of the scores, as in the exact path."""
     torch.manual_seed(3)
-    logits = None if repeat_logit is None else RepeatLogits(16, "transitions")
+    logits = None if repeat_logit is None else RepeatLogits(16, "popularity", ITEMS)
     backbone = SSD4Rec(SSD4RecConfig(width=16, state_dim=16, head_width=16))
     model = NextItemModel(backbone, ITEMS, repeat_logits=logits).eval()
     if logits is not None:

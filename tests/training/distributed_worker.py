@@ -45,11 +45,11 @@ CASES = {  # what each one adds to TRAINING, and its backbone
     "caser, sampled softmax": ({"softmax": "sampled", "negatives": 7}, {"name": "caser", "window": 3}),
     "mamba4rec, sampled and smoothed, repeat logits": (
         {"softmax": "sampled", "negatives": 7, "label_smoothing": 0.1},
-        {"name": "mamba4rec", "state_dim": 4, "head_width": 4, "repeat_logits": "transitions"},
+        {"name": "mamba4rec", "state_dim": 4, "head_width": 4, "repeat_logits": "popularity"},
     ),
     "sasrec, smoothed, repeat logits": (
         {"label_smoothing": 0.1},
-        {"name": "sasrec", "max_length": 20, "repeat_logits": "transitions"},
+        {"name": "sasrec", "max_length": 20, "repeat_logits": "popularity"},
     ),
     "sigma": ({}, {"name": "sigma", "state_dim": 4, "head_width": 4}),
     "ssd4rec, taught with a ridge": (

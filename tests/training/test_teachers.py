@@ -38,7 +38,7 @@ def configured(*, members=1, **training):
         "teacher_weight": WEIGHT,
     }
     config = worlds.config(**usual | training)
-    return config.replaced("backbone", members=members, repeat_logits="transitions")
+    return config.replaced("backbone", members=members, repeat_logits="popularity")
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_a_teacher_with_a_regression_needs_the_events_of_the_targets(data):
 )
 def test_nothing_is_left_to_learn_from_oneself(data, backbone, changes):
     """With the weight 1, the gradient is zero where the model predicts what its teacher does."""
-    config = load_config("quick", [f"backbone.name={backbone}", "backbone.width=16", "backbone.repeat_logits=transitions"])
+    config = load_config("quick", [f"backbone.name={backbone}", "backbone.width=16", "backbone.repeat_logits=popularity"])
     config = config.replaced("training", **{"mask_ratio": 0.0, "teachers": 1, "teacher_weight": 1.0} | changes)
     model = make_model(config, len(data.catalog)).eval()
     with torch.no_grad():

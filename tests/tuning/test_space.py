@@ -123,7 +123,7 @@ def test_own_values_are_those_of_the_settings_or_the_nearest():
     own = own_values(config, space)
     assert own["training.learning_rate"] == 2e-3
     assert own["training.ema_decay"] == 0.999
-    assert own["backbone.repeat_logits"] == "transitions"
+    assert own["backbone.repeat_logits"] == "popularity"
     assert own["training.patience"] == 4
     assert {"backbone.width", "backbone.input_dropout"} & own.keys() == set()
     assert {"backbone.width", "backbone.input_dropout"} <= space.keys()

@@ -48,7 +48,7 @@ class BackboneSettings(Settings):
     """Add the normalized input of the network to its output: a direct path from the item vectors to the scores."""
     fade_skip_only: bool = False
     """Give the fading sum to `input_skip` only: the network itself reads the item vectors. No effect without both."""
-    repeat_logits: Literal["none", "bias", "recency", "transitions"] = "none"
+    repeat_logits: Literal["none", "bias", "recency", "transitions", "popularity"] = "none"
     """Add learned logits to the scores of items that the sequence already contains."""
     request_time: bool = False
     """Read the time at which the next item is wanted: the hour, the weekday, and how long ago the last interaction was."""

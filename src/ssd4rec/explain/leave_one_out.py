@@ -17,7 +17,6 @@ from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.models.members import members_of
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
-from ssd4rec.ops.cross_entropy import repeat_features
 from ssd4rec.ops.repeats import RepeatCells, sequence_items
 
 TOKENS_AT_ONCE = 32768  # events of one packed batch when shortened sequences are re-read
@@ -158,9 +157,9 @@ def logits_without_each(layer: RepeatLogits, states: States, items: Items, place
     row, column = remains.nonzero(as_tuple=True)
     transitions = _transitions_without_each(items, group, places, len(distinct))[remains]
     cells = RepeatCells(row, distinct[column] - 1, gap[remains], count[remains], transitions)
-    coefficients = layer.added(states, sequence_items(items, torch.tensor([0, events]))).coefficients
+    logits = layer.added(states, sequence_items(items, torch.tensor([0, events])))
     added = states.new_zeros(len(places), catalog_size)
-    added[cells.row, cells.column] = (coefficients[row] * repeat_features(cells, coefficients)).sum(1).to(added.dtype)
+    added[cells.row, cells.column] = (logits.coefficients[row] * logits.features(cells)).sum(1).to(added.dtype)
     return added
 
 

@@ -206,8 +206,10 @@ def _repeat_logits(layer: RepeatLogits, state: Tensor, items: Tensor) -> Tensor:
     gaps, counts = (items.shape[0] - 1 - places).float(), equal.float().sum(1)
     coefficients = SCALE * layer.weight + layer.state_weight @ state
     transitions = equal[:, 1:].float() @ equal[-1, :-1].float()
-    features = torch.stack([torch.ones_like(gaps), torch.log1p(gaps), counts.log(), torch.log1p(transitions)])
-    return (coefficients @ features[: coefficients.shape[0]]) * latest
+    features = [torch.ones_like(gaps), torch.log1p(gaps), counts.log(), torch.log1p(transitions)]
+    if layer.log_popularity is not None:
+        features.append(layer.log_popularity[items])
+    return (coefficients @ torch.stack(features[: coefficients.shape[0]])) * latest
 
 
 def _convolve(mixer: Mamba2Mixer, channels: Tensor) -> Tensor:

@@ -402,7 +402,7 @@ def make_model(
 def build_model(config: BackboneConfig, catalog_size: int, world: World | None = None) -> NextItemModel:
     """Do `make_model` with initial weights from torch's generator, and without features."""
     width = config.state_width
-    repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(width, config.repeat_logits)
+    repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(width, config.repeat_logits, catalog_size)
     return NextItemModel(
         side_by_side([make_backbone(config) for _ in range(config.members)]),
         catalog_size,
@@ -434,6 +434,8 @@ def append_items(model: NextItemModel, vectors: Tensor) -> None:
     weight = torch.cat([model.table.weight, vectors.to(model.table.weight)])
     model.table = nn.Embedding.from_pretrained(weight, freeze=False)
     model.catalog_size += len(vectors)
+    if model.repeat_logits is not None:
+        model.repeat_logits.append_items(len(vectors))
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -5,7 +5,7 @@ memory. The forward pass therefore computes the gradients too, and the backward 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -38,16 +38,28 @@ class AddedLogits:
 
     coefficients: Tensor  # [M, F]
     prefixes: PrefixItems  # M of them
+    log_popularity: Tensor | None = None  # [V + 1] by item index, on the device of the coefficients; needed if F is 5
 
     def to(self, dtype: torch.dtype) -> "AddedLogits":
         """Return the same logits with coefficients of a type."""
-        return AddedLogits(self.coefficients.to(dtype), self.prefixes)
+        return replace(self, coefficients=self.coefficients.to(dtype))
 
     def cells(self, rows: slice) -> tuple[RepeatCells, Tensor]:
         """Return the cells of a block of rows and their features [n, F], on the device of the coefficients."""
         transitions = self.coefficients.shape[1] > ALWAYS_COUNTED
         cells = self.prefixes.cells(rows, transitions=transitions).to(self.coefficients.device)
-        return cells, repeat_features(cells, self.coefficients)
+        return cells, self.features(cells)
+
+    def features(self, cells: RepeatCells) -> Tensor:
+        """Return the features of some cells, [n, F]: the first F of those of `layers.repeat_logits`."""
+        dtype, count = self.coefficients.dtype, self.coefficients.shape[1]
+        gap, occurrences = cells.gap.to(dtype), cells.occurrences.to(dtype)
+        features = [torch.ones_like(gap), torch.log1p(gap), torch.log(occurrences)]
+        if count > ALWAYS_COUNTED and cells.transitions is not None:
+            features.append(torch.log1p(cells.transitions.to(dtype)))
+        if self.log_popularity is not None:
+            features.append(self.log_popularity[cells.column + 1].to(dtype))
+        return torch.stack(features[:count], dim=1)
 
     def logits(self, rows: slice) -> tuple[RepeatCells, Tensor]:
         """Return the cells of a block of rows and the logits that are added there [n]."""
@@ -58,15 +70,6 @@ class AddedLogits:
         """Add the logits of a block of rows to their scores [rows, V], in place."""
         cells, logits = self.logits(rows)
         scores[cells.row, cells.column] += logits.to(scores.dtype)  # no cell occurs twice
-
-
-def repeat_features(cells: RepeatCells, coefficients: Tensor) -> Tensor:
-    """Return the first F of 1, log(1 + gap), log(count), log(1 + transitions), [n, F]; F and dtype are the coefficients'."""
-    gap, count = cells.gap.to(coefficients.dtype), cells.occurrences.to(coefficients.dtype)
-    features = [torch.ones_like(gap), torch.log1p(gap), torch.log(count)]
-    if cells.transitions is not None:
-        features.append(torch.log1p(cells.transitions.to(coefficients.dtype)))
-    return torch.stack(features[: coefficients.shape[1]], dim=1)
 
 
 def linear_cross_entropy_reference(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:

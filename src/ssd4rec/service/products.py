@@ -107,8 +107,10 @@ def _add_repeat_logits(layer: RepeatLogits, scores: Tensor, vector: Tensor, hist
     weights = (SCALE * layer.weight + layer.state_weight @ vector[0].to(layer.weight.dtype)).tolist()
     after = history[1:][history[:-1] == history[-1:]]
     transitions = np.bincount(np.searchsorted(items, after), minlength=len(items))
-    features = (np.ones(len(items)), np.log1p(gaps), np.log(counts), np.log1p(transitions))[: len(weights)]
-    scores.numpy()[items - 1] += sum(weight * feature for weight, feature in zip(weights, features, strict=True))
+    features = [np.ones(len(items)), np.log1p(gaps), np.log(counts), np.log1p(transitions)]
+    if layer.log_popularity is not None:
+        features.append(layer.log_popularity.numpy()[items])
+    scores.numpy()[items - 1] += sum(weight * feature for weight, feature in zip(weights, features, strict=False))
 
 
 def _pair_scores(pairs: ItemPairs, history: Indices) -> tuple[Indices, np.ndarray[tuple[int], np.dtype[np.float32]]]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import Config
@@ -36,7 +37,8 @@ def grow(start: NextItemModel, config: Config, catalog_size: int, rules: Sequent
     """Return a copy of a model for a catalog that begins with its items, and how many new ones occur next to none of them.
 
     All weights are those of the model. The row of a new item is the mean of the rows of the known items that co-occur with it,
-    weighted by the co-occurrence score; without such an item, the mean of all rows.
+    weighted by the co-occurrence score; without such an item, the mean of all rows. To repeat logits, it is as popular as an
+    item on average.
 
     Args:
         start: a model of `V_old` items, which is not changed.
@@ -60,5 +62,7 @@ def grow(start: NextItemModel, config: Config, catalog_size: int, rules: Sequent
         shares = torch.from_numpy(strengths[is_known].astype(np.float64))
         rows[place] = shares @ old_vectors[torch.from_numpy(neighbors[is_known].astype(np.int64))] / shares.sum()
     weights["table.weight"] = torch.cat([weights["table.weight"], rows.to(weights["table.weight"].dtype)])
+    if (popularity := weights.get("repeat_logits.log_popularity")) is not None:
+        weights["repeat_logits.log_popularity"] = F.pad(popularity, (0, len(rows)))
     model.load_state_dict(weights)
     return model, without_neighbors

@@ -39,6 +39,7 @@ from ssd4rec.training.setup import (
     folder_of,
     make_optimizer,
     make_sampler,
+    set_popularity,
 )
 from ssd4rec.training.sharing import share_of, stream_keys
 from ssd4rec.training.teacher import Teacher, frozen_copy
@@ -140,6 +141,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         taught_by = None if teacher is None else teacher.fingerprint
         checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, steps, start, taught_by))
         choose_input_dropout(model, sequences, split, is_taught=teacher is not None)
+        if start is None:  # else its items keep the popularity that the model knows
+            set_popularity(model, sequences, split)
         model.to(device, torch.float64 if config.precision == "64-true" else None)
         loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed, teacher)
         if resume:

@@ -122,6 +122,12 @@ def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Spli
         )
 
 
+def set_popularity(model: NextItemModel, sequences: Sequences, split: Split) -> None:
+    """Set the popularity that repeat logits may read to that in the training set."""
+    if model.repeat_logits is not None:
+        model.repeat_logits.set_popularity(training_counts(sequences, split.train, model.catalog_size))
+
+
 @contextmanager
 def folder_of(directory: str | Path | None, world: World, *, is_locked: bool) -> Iterator[Path]:
     """Yield the folder of the checkpoints, locked by the first process unless the caller has locked it."""

@@ -32,7 +32,7 @@ DEFAULT_SPACE = (
     "backbone.input_skip=true|false",
     "backbone.fade_skip_only=true|false",
     "backbone.norm_first=true|false",
-    "backbone.repeat_logits=none|bias|recency|transitions",
+    "backbone.repeat_logits=none|bias|recency|transitions|popularity",
 )
 HOW = "write GROUP.KEY=LOW:HIGH, GROUP.KEY=LOW:HIGH:log or GROUP.KEY=A|B|C"
 

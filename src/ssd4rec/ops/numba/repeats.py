@@ -13,7 +13,7 @@ from ssd4rec.ops.numba.rows import flat_numbers
 from ssd4rec.ops.numba.simd import number_at, put
 from ssd4rec.ops.numba.vectors import FAST
 
-FEATURES = 4  # 1, log(1 + gap), log(count), log(1 + transitions)
+FEATURES = 5  # 1, log(1 + gap), log(count), log(1 + transitions), log popularity
 
 
 class BlockLogits:
@@ -29,16 +29,18 @@ class BlockLogits:
         cells = int(self.edges[-1])
         self.places, self.row = np.empty(cells, np.int64), np.empty(cells, np.int32)
         self.log_gap, self.log_count, self.log_transitions, self.values = (np.empty(cells, np.float32) for _ in range(4))
+        self.log_popularity = np.zeros(cells, np.float32)
         self.target_cell = np.full(self.count, -1, np.int64)
         padded = np.zeros((self.count, FEATURES), np.float32)
         padded[:, : self.features] = coefficients.numpy()
         longest = int((end - start).max(initial=0)) + 2
         logarithms = np.log(np.arange(1, longest + 1)).astype(np.float32)
-        features = self.log_gap, self.log_count, self.log_transitions
+        features = self.log_gap, self.log_count, self.log_transitions, self.log_popularity
         arrays = self.places, self.row, *features, self.values, self.target_cell
         occurrences = prefixes.count.numpy(), prefixes.order.numpy(), prefixes.place.numpy()
         transitions = np.zeros(classes + 1 if self.features > ALWAYS_COUNTED else 0, np.int64)  # of one row at a time
-        given = classes, *occurrences, targets.numpy(), padded, logarithms, transitions, self.edges[:-1].copy()
+        popularity = np.zeros(0, np.float32) if added.log_popularity is None else added.log_popularity.float().numpy()
+        given = classes, *occurrences, targets.numpy(), padded, logarithms, transitions, popularity, self.edges[:-1].copy()
         self.largest = _fill(*walk, *given, *arrays)
 
     def fits_unshifted(self) -> bool:
@@ -56,7 +58,7 @@ class BlockLogits:
     def gradient(self, weights: Tensor, total: Tensor) -> Tensor:
         """Return the gradient of the block's coefficients from the flat softmax weights and their sums [rows, 1]."""
         out = np.zeros((self.count, FEATURES), np.float32)
-        cells = self.places, self.row, self.log_gap, self.log_count, self.log_transitions, self.target_cell
+        cells = self.places, self.row, self.log_gap, self.log_count, self.log_transitions, self.log_popularity, self.target_cell
         _gradient(flat_numbers(weights), total.numpy()[:, 0], *cells, out)
         return torch.from_numpy(out[:, : self.features])
 
@@ -74,11 +76,11 @@ def _count_cells(items, following, start, end, tile_width, edges):
 @njit(**FAST)
 def _fill(
     items, following, start, end, tile_width, classes, counts, order, place, targets, coefficients, logarithms, transitions,
-    next_cell, places, rows, log_gap, log_count, log_transitions, values, target_cell,
+    popularity, next_cell, places, rows, log_gap, log_count, log_transitions, log_popularity, values, target_cell,
 ):  # fmt: skip
     count, largest = len(start), np.float32(0.0)
     for row in range(count):
-        bias, by_gap, by_count, by_transitions = coefficients[row]
+        bias, by_gap, by_count, by_transitions, by_popularity = coefficients[row]
         earlier = counts[end[row]] - 1 if len(transitions) and items[end[row]] > 0 else 0  # occurrences of the last item
         for nth in range(1, earlier + 1):
             transitions[items[order[place[end[row]] - nth] + 1]] += 1
@@ -95,6 +97,9 @@ def _fill(
             after = logarithms[transitions[column + 1]] if earlier > 0 else np.float32(0.0)
             value = bias + by_gap * gap + by_count * occurrences + by_transitions * after
             places[cell], rows[cell] = count * first + row * width + column - first, row
+            if len(popularity) > 0:
+                log_popularity[cell] = popularity[column + 1]
+                value += by_popularity * popularity[column + 1]
             log_gap[cell], log_count[cell], log_transitions[cell], values[cell] = gap, occurrences, after, value
             largest = max(largest, abs(value))
             if column == targets[row]:
@@ -111,7 +116,7 @@ def _add(scores, places, values, first, last):
 
 
 @njit(**FAST)
-def _gradient(weights, total, places, rows, log_gap, log_count, log_transitions, target_cell, out):
+def _gradient(weights, total, places, rows, log_gap, log_count, log_transitions, log_popularity, target_cell, out):
     for cell in range(len(places)):
         row = rows[cell]
         error = number_at(weights, places[cell]) / total[row]
@@ -121,3 +126,4 @@ def _gradient(weights, total, places, rows, log_gap, log_count, log_transitions,
         out[row, 1] += error * log_gap[cell]
         out[row, 2] += error * log_count[cell]
         out[row, 3] += error * log_transitions[cell]
+        out[row, 4] += error * log_popularity[cell]
