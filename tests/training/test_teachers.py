@@ -73,6 +73,7 @@ def left_out(data, model):
 def by_definition(data, config, teacher, fixed=None):
     """Adam on the cross-entropy with the mixture of target, soft targets and smoothing, from all scores at once."""
     model, catalog = make_model(config, len(data.catalog)).train(), len(data.catalog)
+    model.repeat_logits.set_popularity(training_counts(data.histories, data.split.train, catalog))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
     step = 0
     for epoch in range(config.training.max_epochs):
