@@ -70,6 +70,24 @@ def test_the_metrics_of_a_group_name_their_cutoff(printed):
     assert printed().count(" hr@5 ┃ ndcg@5 ") == 2
 
 
+def test_a_baseline_takes_the_place_of_the_ratio(printed):
+    """So that no name of a column is cut off at 80 columns."""
+    metrics = {"hr@10": 0.5}
+    report = {
+        "test": metrics,
+        "popularity": {"test": {"hr@10": 0.25}},
+        "fusion": {"model_alone": metrics, "fusion_alone": metrics},
+        "protocol": {"split": "leave-last-out"},
+        "test_groups": {},
+    }
+    _render.show_metrics(console.out, report)
+    assert "2.0x" in printed()
+    _render.show_metrics(console.out, {**report, "baselines": {"personal-popularity": {"test": metrics}}})
+    shown = printed()
+    assert "2.0x" not in shown
+    assert "…" not in shown
+
+
 def test_a_bar_names_its_work_to_the_letter(monkeypatch):
     """A run is called after its file, whatever that is called."""
     printed = io.StringIO()

@@ -9,6 +9,7 @@ from rich.console import Console
 from ssd4rec.cli.console import printable, shorten, table
 
 LIST_PROPERTIES = {"coverage": "{:.1%}", "popularity_lift": "{:+.0%}", "diversity": "{:.3f}", "novelty": "{:.1f} bits"}
+MOST_WITH_RATIO = 4  # columns of metrics beside which a ratio fits into 80 characters
 
 
 def show_data(console: Console, data: Mapping[str, Any]) -> None:
@@ -60,14 +61,17 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
             "popularity": columns["popularity"],
         }
     last = columns.pop("popularity")
-    columns |= {name: baseline["test"] for name, baseline in report.get("baselines", {}).items()} | {"popularity": last}
+    baselines = {name.replace("-", " "): each["test"] for name, each in report.get("baselines", {}).items()}  # spaces: to wrap
+    columns |= baselines | {"popularity": last}
+    with_ratio = len(columns) <= MOST_WITH_RATIO
     title = "Test: one held-out interaction per user" if report["protocol"]["split"] == "leave-last-out" else "Test"
     rows = []
     for name, value in report["test"].items():
         cells = [metrics.get(name) for metrics in columns.values()]
         ratio = f"{value / cells[-1]:.1f}x" if cells[-1] else ""
-        rows.append((name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio))
-    console.print(table(title, ("metric", *(f">{name}" for name in columns), ">over popularity"), rows))
+        rows.append((name, *("" if cell is None else f"{cell:.4f}" for cell in cells), *([ratio] if with_ratio else [])))
+    last_header = [">over popularity"] if with_ratio else []
+    console.print(table(title, ("metric", *(f">{name}" for name in columns), *last_header), rows))
     _show_protocol(console, report["protocol"])
     if by_request_time := report.get("request_time"):
         name = next(name for name in report["test"] if name.startswith("ndcg"))
@@ -101,7 +105,8 @@ def _show_protocol(console: Console, protocol: Mapping[str, Any]) -> None:
 def _show_lists(console: Console, names: Iterable[str], report: Mapping[str, Any]) -> None:
     """Show the properties of the lists that the model, the baselines and popularity recommend."""
     model, *_ = names
-    parts = {model: report, **report.get("baselines", {}), "popularity": report.get("popularity", {})}
+    baselines = {name.replace("-", " "): each for name, each in report.get("baselines", {}).items()}
+    parts = {model: report, **baselines, "popularity": report.get("popularity", {})}
     columns = {name: part["lists"] for name, part in parts.items() if "lists" in part}
     if not columns:
         return
