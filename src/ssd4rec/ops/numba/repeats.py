@@ -13,7 +13,7 @@ from ssd4rec.ops.numba.rows import flat_numbers
 from ssd4rec.ops.numba.simd import number_at, put
 from ssd4rec.ops.numba.vectors import FAST
 
-FEATURES = 5  # 1, log(1 + gap), log(count), log(1 + transitions), log popularity
+FEATURES = 5  # 1, and for each cell log(1 + gap), log(count), log(1 + transitions), log popularity
 
 
 class BlockLogits:
@@ -21,25 +21,23 @@ class BlockLogits:
 
     def __init__(self, added: AddedLogits, rows: slice, targets: Tensor, tile_width: int, classes: int) -> None:
         prefixes, coefficients = added.prefixes, added.coefficients[rows].detach()
-        (self.count, self.features), self.width = coefficients.shape, tile_width
+        self.count, self.used = coefficients.shape
         start, end = prefixes.start[rows].numpy(), prefixes.end[rows].numpy()
         walk = prefixes.items.numpy(), prefixes.following.numpy(), start, end, tile_width
         self.edges = np.zeros(-(-classes // tile_width) + 1, np.int64)
         _count_cells(*walk, self.edges)
         cells = int(self.edges[-1])
         self.places, self.row = np.empty(cells, np.int64), np.empty(cells, np.int32)
-        self.log_gap, self.log_count, self.log_transitions, self.values = (np.empty(cells, np.float32) for _ in range(4))
-        self.log_popularity = np.zeros(cells, np.float32)
+        self.features, self.values = np.empty((cells, FEATURES - 1), np.float32), np.empty(cells, np.float32)
         self.target_cell = np.full(self.count, -1, np.int64)
         padded = np.zeros((self.count, FEATURES), np.float32)
-        padded[:, : self.features] = coefficients.numpy()
+        padded[:, : self.used] = coefficients.numpy()
         longest = int((end - start).max(initial=0)) + 2
         logarithms = np.log(np.arange(1, longest + 1)).astype(np.float32)
-        features = self.log_gap, self.log_count, self.log_transitions, self.log_popularity
-        arrays = self.places, self.row, *features, self.values, self.target_cell
+        arrays = self.places, self.row, self.features, self.values, self.target_cell
         occurrences = prefixes.count.numpy(), prefixes.order.numpy(), prefixes.place.numpy()
-        transitions = np.zeros(classes + 1 if self.features > ALWAYS_COUNTED else 0, np.int64)  # of one row at a time
-        popularity = np.zeros(0, np.float32) if added.log_popularity is None else added.log_popularity.float().numpy()
+        transitions = np.zeros(classes + 1 if self.used > ALWAYS_COUNTED else 0, np.int64)  # of one row at a time
+        popularity = np.zeros(classes + 1, np.float32) if added.log_popularity is None else added.log_popularity.float().numpy()
         given = classes, *occurrences, targets.numpy(), padded, logarithms, transitions, popularity, self.edges[:-1].copy()
         self.largest = _fill(*walk, *given, *arrays)
 
@@ -58,9 +56,9 @@ class BlockLogits:
     def gradient(self, weights: Tensor, total: Tensor) -> Tensor:
         """Return the gradient of the block's coefficients from the flat softmax weights and their sums [rows, 1]."""
         out = np.zeros((self.count, FEATURES), np.float32)
-        cells = self.places, self.row, self.log_gap, self.log_count, self.log_transitions, self.log_popularity, self.target_cell
+        cells = self.places, self.row, self.features, self.target_cell
         _gradient(flat_numbers(weights), total.numpy()[:, 0], *cells, out)
-        return torch.from_numpy(out[:, : self.features])
+        return torch.from_numpy(out[:, : self.used])
 
 
 @njit(**FAST)
@@ -76,7 +74,7 @@ def _count_cells(items, following, start, end, tile_width, edges):
 @njit(**FAST)
 def _fill(
     items, following, start, end, tile_width, classes, counts, order, place, targets, coefficients, logarithms, transitions,
-    popularity, next_cell, places, rows, log_gap, log_count, log_transitions, log_popularity, values, target_cell,
+    popularity, next_cell, places, rows, features, values, target_cell,
 ):  # fmt: skip
     count, largest = len(start), np.float32(0.0)
     for row in range(count):
@@ -95,12 +93,11 @@ def _fill(
             next_cell[tile] += 1
             gap, occurrences = logarithms[end[row] - position], logarithms[counts[position] - 1]
             after = logarithms[transitions[column + 1]] if earlier > 0 else np.float32(0.0)
-            value = bias + by_gap * gap + by_count * occurrences + by_transitions * after
+            frequency = popularity[column + 1]
+            value = bias + by_gap * gap + by_count * occurrences + by_transitions * after + by_popularity * frequency
             places[cell], rows[cell] = count * first + row * width + column - first, row
-            if len(popularity) > 0:
-                log_popularity[cell] = popularity[column + 1]
-                value += by_popularity * popularity[column + 1]
-            log_gap[cell], log_count[cell], log_transitions[cell], values[cell] = gap, occurrences, after, value
+            features[cell, 0], features[cell, 1], features[cell, 2], features[cell, 3] = gap, occurrences, after, frequency
+            values[cell] = value
             largest = max(largest, abs(value))
             if column == targets[row]:
                 target_cell[row] = cell
@@ -116,14 +113,12 @@ def _add(scores, places, values, first, last):
 
 
 @njit(**FAST)
-def _gradient(weights, total, places, rows, log_gap, log_count, log_transitions, log_popularity, target_cell, out):
+def _gradient(weights, total, places, rows, features, target_cell, out):
     for cell in range(len(places)):
         row = rows[cell]
         error = number_at(weights, places[cell]) / total[row]
         if target_cell[row] == cell:
             error -= np.float32(1.0)
         out[row, 0] += error
-        out[row, 1] += error * log_gap[cell]
-        out[row, 2] += error * log_count[cell]
-        out[row, 3] += error * log_transitions[cell]
-        out[row, 4] += error * log_popularity[cell]
+        for feature in range(FEATURES - 1):
+            out[row, feature + 1] += error * features[cell, feature]
