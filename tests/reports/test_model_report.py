@@ -102,6 +102,8 @@ def test_baselines_and_their_lists_are_in_the_tables(comparison: Comparison, rec
     page = render_model_report(report, recommender.artifact.config, None)
     for expected in ("ease", "0.0815 ± 0.0015", "popularity lift", "0.432", "0.125"):
         assert expected in page
+    report["baselines"]["ease"] = ease | {"lists": lists | {"diversity": None}}  # unknown for lists of one item
+    assert ">-</td>" in render_model_report(report, recommender.artifact.config, None)
 
 
 def test_recommendations_and_reasons_are_those_of_the_library(examined: Examined, recommender: Recommender) -> None:

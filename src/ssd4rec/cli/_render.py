@@ -1,5 +1,6 @@
 """Tables of the command line; text from data passes through `printable`."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -112,11 +113,16 @@ def _show_lists(console: Console, names: Iterable[str], report: Mapping[str, Any
         return
     length = next(iter(columns.values()))["length"]
     rows = [
-        (name.replace("_", " "), *("" if values[name] is None else show.format(values[name]) for values in columns.values()))
-        for name, show in LIST_PROPERTIES.items()
+        (name.replace("_", " "), *(_shown(values[name], form) for values in columns.values()))
+        for name, form in LIST_PROPERTIES.items()
     ]
     title = f"Beyond accuracy: the first {length} items of each list"
     console.print(table(title, ("property", *(f">{name}" for name in columns)), rows))
+
+
+def _shown(value: float | None, form: str) -> str:
+    """Return a property as text; one that is not known, such as the diversity of lists of one item, is NaN or None."""
+    return "-" if value is None or math.isnan(value) else form.format(value)
 
 
 def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any]], cutoff: str) -> None:

@@ -46,7 +46,7 @@ def measure_lists(lists: IntArray, sequences: Sequences, examples: Examples, tra
         coverage=len(np.unique(lists[listed])) / catalog_size,
         popularity_lift=_popularity_lift(lists, sequences, examples, counts),
         diversity=_diversity(lists, sequences, examples, catalog_size),
-        novelty=float(-np.log2(share[lists[listed]]).mean()) if listed.any() else float("nan"),
+        novelty=float(np.log2(1 / share[lists[listed]]).mean()) if listed.any() else float("nan"),
     )
 
 

@@ -96,7 +96,10 @@ def _lists_table(report: Mapping[str, Any]) -> Table | None:
     if "model" not in parts:
         return None
     names = [name for name in parts["model"] if name != "length"]
-    rows = [(PARTS.get(part, part), *(f"{values[name]:.3f}" for name in names)) for part, values in parts.items()]
+    rows = [
+        (PARTS.get(part, part), *("-" if values[name] is None else f"{values[name]:.3f}" for name in names))
+        for part, values in parts.items()
+    ]
     columns = ("", *(name.replace("_", " ") for name in names))
     return Table(f"First {parts['model']['length']} items of every list", columns, tuple(rows))
 
