@@ -39,9 +39,12 @@ def test_a_new_item_gets_into_the_catalog(tmp_path):
     }
     assert "item features: kind (categories); 2 categories, 1 new items" in result.stderr
     assert "has no row for 1 of 12 items" in result.stderr
-    recommended = RUN.invoke(cli.app, ["recommend", str(tmp_path / "model"), "--history", "70,3", "-k", "13", "--json"])
+    command = ["recommend", str(tmp_path / "model"), "--history", "70,3", "-k", "13", "--keep-seen", "--json"]
+    recommended = RUN.invoke(cli.app, command)
     assert recommended.exit_code == 0, recommended.output
-    assert "70" in recommended.stdout.split("warnings")[0]
+    answer = json.loads(recommended.stdout)
+    assert "70" in [each["item"] for each in answer["recommendations"]]
+    assert answer["unknown_items"] == []
 
 
 @pytest.mark.parametrize(
