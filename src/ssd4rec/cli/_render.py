@@ -10,7 +10,7 @@ from rich.console import Console
 from ssd4rec.cli.console import printable, shorten, table
 
 LIST_PROPERTIES = {"coverage": "{:.1%}", "popularity_lift": "{:+.0%}", "diversity": "{:.3f}", "novelty": "{:.1f} bits"}
-MOST_WITH_RATIO = 4  # columns of metrics beside which a ratio fits into 80 characters
+MOST_WITH_RATIO = 4  # with more columns of metrics, a ratio does not fit into 80 characters
 
 
 def show_data(console: Console, data: Mapping[str, Any]) -> None:
@@ -62,8 +62,7 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
             "popularity": columns["popularity"],
         }
     last = columns.pop("popularity")
-    baselines = {name.replace("-", " "): each["test"] for name, each in report.get("baselines", {}).items()}  # spaces: to wrap
-    columns |= baselines | {"popularity": last}
+    columns |= {name: each["test"] for name, each in _baselines(report).items()} | {"popularity": last}
     with_ratio = len(columns) <= MOST_WITH_RATIO
     title = "Test: one held-out interaction per user" if report["protocol"]["split"] == "leave-last-out" else "Test"
     rows = []
@@ -106,8 +105,7 @@ def _show_protocol(console: Console, protocol: Mapping[str, Any]) -> None:
 def _show_lists(console: Console, names: Iterable[str], report: Mapping[str, Any]) -> None:
     """Show the properties of the lists that the model, the baselines and popularity recommend."""
     model, *_ = names
-    baselines = {name.replace("-", " "): each for name, each in report.get("baselines", {}).items()}
-    parts = {model: report, **baselines, "popularity": report.get("popularity", {})}
+    parts = {model: report, **_baselines(report), "popularity": report.get("popularity", {})}
     columns = {name: part["lists"] for name, part in parts.items() if "lists" in part}
     if not columns:
         return
@@ -118,6 +116,11 @@ def _show_lists(console: Console, names: Iterable[str], report: Mapping[str, Any
     ]
     title = f"Beyond accuracy: the first {length} items of each list"
     console.print(table(title, ("property", *(f">{name}" for name in columns)), rows))
+
+
+def _baselines(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the parts of the baselines, with spaces in their names, where a header can be broken."""
+    return {name.replace("-", " "): each for name, each in report.get("baselines", {}).items()}
 
 
 def _shown(value: float | None, form: str) -> str:

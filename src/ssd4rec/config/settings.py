@@ -272,8 +272,8 @@ class EvaluationConfig(Settings):
     request_time: Literal["known", "unknown", "shuffled"] = "known"
     """Times for a model with backbone.request_time: those of the targets, none, or shuffled among the targets as a control."""
     baselines: tuple[Baseline, ...] = Field((), strict=False)
-    """Baselines that are fitted and reported next to the model and popularity. Personal popularity (the items that a user took
-    most often, then the popular ones) always is where a tenth of the interactions or more are repeats."""
+    """Baselines that are fitted and reported next to the model and popularity. Where a tenth or more of the interactions repeat
+    an item of the user, personal-popularity (what the user took most often, then what is popular) is added."""
     unknown_targets: Literal["miss", "skip"] = "miss"
     """On other data: whether targets outside of the catalog count as misses or are skipped."""
     token_budget: int = Field(32768, ge=1, le=MAX_TOKENS)

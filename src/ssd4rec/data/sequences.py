@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -95,7 +96,7 @@ class Sequences:
             same[offsets - offsets[0]] = False  # the first of each sequence; a sequence may be empty
             yield self.items[offsets[0] : offsets[-1]], same[:-1]
 
-    @property
+    @cached_property  # a pass over all events, which the description of the data and the choice of baselines share
     def repeated(self) -> int:
         """Number of events of an item that occurs earlier in the same sequence."""
         items, repeats = int(self.items.max(initial=0)) + 1, 0

@@ -55,7 +55,7 @@ class AddedLogits:
         dtype, count = self.coefficients.dtype, self.coefficients.shape[1]
         gap, occurrences = cells.gap.to(dtype), cells.occurrences.to(dtype)
         features = [torch.ones_like(gap), torch.log1p(gap), torch.log(occurrences)]
-        if count > ALWAYS_COUNTED and cells.transitions is not None:
+        if cells.transitions is not None:
             features.append(torch.log1p(cells.transitions.to(dtype)))
         if self.log_popularity is not None:
             features.append(self.log_popularity[cells.column + 1].to(dtype))

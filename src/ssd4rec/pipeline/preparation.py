@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ class Prepared:
     description: dict[str, Any]  # the `data` part of the report
     features: ItemFeatures | None = None  # of the items of the catalog, and of new items
 
-    @cached_property
+    @property
     def has_repeats(self) -> bool:
         """Whether users repeat items, in a tenth of their interactions or more."""
         return self.histories.repeated >= REPEATED * max(len(self.histories.items), 1)

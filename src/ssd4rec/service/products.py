@@ -110,7 +110,8 @@ def _add_repeat_logits(layer: RepeatLogits, scores: Tensor, vector: Tensor, hist
     features = [np.ones(len(items)), np.log1p(gaps), np.log(counts), np.log1p(transitions)]
     if layer.log_popularity is not None:
         features.append(layer.log_popularity.numpy()[items])
-    scores.numpy()[items - 1] += sum(weight * feature for weight, feature in zip(weights, features, strict=False))
+    features = features[: len(weights)]
+    scores.numpy()[items - 1] += sum(weight * feature for weight, feature in zip(weights, features, strict=True))
 
 
 def _pair_scores(pairs: ItemPairs, history: Indices) -> tuple[Indices, np.ndarray[tuple[int], np.dtype[np.float32]]]:

@@ -124,8 +124,9 @@ def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Spli
 
 def set_popularity(model: NextItemModel, sequences: Sequences, split: Split) -> None:
     """Set the popularity that repeat logits may read to that in the training set."""
-    if model.repeat_logits is not None:
-        model.repeat_logits.set_popularity(training_counts(sequences, split.train, model.catalog_size))
+    layer = model.repeat_logits
+    if layer is not None and layer.log_popularity is not None:
+        layer.set_popularity(training_counts(sequences, split.train, model.catalog_size))
 
 
 @contextmanager

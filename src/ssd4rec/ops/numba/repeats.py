@@ -38,8 +38,8 @@ class BlockLogits:
         occurrences = prefixes.count.numpy(), prefixes.order.numpy(), prefixes.place.numpy()
         transitions = np.zeros(classes + 1 if self.used > ALWAYS_COUNTED else 0, np.int64)  # of one row at a time
         popularity = np.zeros(classes + 1, np.float32) if added.log_popularity is None else added.log_popularity.float().numpy()
-        given = classes, *occurrences, targets.numpy(), padded, logarithms, transitions, popularity, self.edges[:-1].copy()
-        self.largest = _fill(*walk, *given, *arrays)
+        inputs = classes, *occurrences, targets.numpy(), padded, logarithms, transitions, popularity, self.edges[:-1].copy()
+        self.largest = _fill(*walk, *inputs, *arrays)
 
     def fits_unshifted(self) -> bool:
         """Whether a score that is safe stays so."""
